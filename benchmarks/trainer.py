@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 LOG_EVERY = 20
 CHECKPOINT_EVERY = 1000
+CHECKPOINT_SECONDS = 1.0  # ten evaluations of a small game take less
 
 
 class Trainer:
@@ -135,6 +136,8 @@ class Trainer:
             horizon=suite.horizon or None,
             checkpoint=checkpoint,
             checkpoint_every=CHECKPOINT_EVERY,
+            # Estimates are of the learner as it is evaluated, which must not go on before they are made.
+            checkpoint_seconds=0.0 if suite.select else CHECKPOINT_SECONDS,
             log_every=LOG_EVERY,
             check_data=self.check_data,
             compile=suite.compile,  # type: ignore[arg-type]

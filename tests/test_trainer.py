@@ -242,6 +242,33 @@ def test_the_order_of_events_and_the_seconds(tmp_path: Path, clock: list[float])
     assert not said
 
 
+def test_saves_have_a_time_between_them_and_evaluations_wait_for_them(
+    tmp_path: Path, clock: list[float]
+) -> None:
+    """Every update takes a second; the run is interrupted in its seventh."""
+    events: list[Any] = []
+    stops = [7]
+
+    def on_progress(done: int, _: Any) -> None:
+        clock[0] += 1.0
+        if done in stops:
+            stops.clear()
+            raise StopError
+
+    options: dict[str, Any] = {"checkpoint": tmp_path / "run.npz", "eval_every": 2, "checkpoint_every": 3}
+    options |= {"log_every": 1, "on_progress": on_progress, "checkpoint_seconds": 4.0, "updates": 9}
+    options["on_evaluation"] = lambda evaluation: events.append(evaluation.updates)
+    options["on_checkpoint"] = lambda file: events.append(f"saved {load_arrays(file)[1]['updates']}")
+    with pytest.raises(StopError):
+        run(probe(), **options)
+    assert events == ["saved 4", 2, 4]
+    clock[0] += 1000.0
+    events.clear()
+    found = run(probe(), **options)
+    assert events == [2, 4, "saved 8", 6, 8, "saved 9", 9]
+    assert [e.updates for e in found] == [2, 4, 6, 8, 9]
+
+
 def test_progress_is_told_every_so_many_updates_and_at_the_end() -> None:
     told: list[int] = []
     run(probe(), updates=7, log_every=3, on_progress=lambda done, _: told.append(done))

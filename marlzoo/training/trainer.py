@@ -60,6 +60,7 @@ def train(
     horizon: int | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 5000,
+    checkpoint_seconds: float = 0.0,
     force: bool = False,
     log_every: int = 500,
     check_data: bool = True,
@@ -90,6 +91,8 @@ def train(
         horizon: limit of an evaluation episode; default: the task's.
         checkpoint: file of the run's state.
         checkpoint_every: updates between saves; the end and every evaluation are always saved.
+        checkpoint_seconds: time between saves, but for the last one; evaluations in between are reported with the
+            next save. Where updates are quick, files would take longer than they do.
         force: begin anew; the file of an earlier run is removed before the first update.
         log_every: updates between calls of ``on_progress`` (which wait for the device).
         check_data: compare data and environment before training and refuse on a mismatch.
@@ -148,6 +151,7 @@ def train(
             if on_progress is None and show_progress:
                 label = f"{algorithm.name} on {datasets[0].card.title}"
                 on_progress = stack.enter_context(ProgressBar(label, algorithm.updates, updates))
+            saved = clock.seconds()
             for metrics in run.steps(datasets, compile, updates):
                 done = algorithm.updates
                 last = done == updates
@@ -163,8 +167,10 @@ def train(
                     run.settle()
                     if evaluates and evaluator is not None:
                         run.begin(evaluator, numbers, str(arithmetic), wait=last or not background_eval)
-                    run.save(clock.seconds(), on_checkpoint)
-                    run.report(on_evaluation)
+                    if last or clock.seconds() - saved >= checkpoint_seconds:
+                        run.save(clock.seconds(), on_checkpoint)
+                        run.report(on_evaluation)
+                        saved = clock.seconds()
         return run.progress.evaluations
     finally:
         if arena:
