@@ -52,6 +52,11 @@ def sheets(rows: pd.DataFrame, title: str, command: str = "", reference: str = "
         ConfigError: the method has several learners, none of which has its plain name.
     """
     found, _ = aggregate.named(summary(rows))
+    return _sheets(rows, found, title, command, reference)
+
+
+def _sheets(rows: pd.DataFrame, found: pd.DataFrame, title: str, command: str, reference: str) -> list[Sheet]:
+    """:func:`sheets` of rows whose named summary is ``found``."""
     _check_reference(found, reference)
     made = []
     for kind, cells in classes(found):
@@ -258,8 +263,8 @@ def write(
         OutputError: a file cannot be written.
         UnknownNameError, ConfigError: see :func:`sheets`.
     """
-    made = sheets(rows, title, command, reference)
     found, _ = aggregate.named(summary(rows))
+    made = _sheets(rows, found, title, command, reference)
     _write_csv(folder / "table.csv", found)
     parts = [(kind, aggregate.select_runs(rows, cells)) for kind, cells in classes(found)]
     for name, numbers in (("improvement", aggregate.improvements), ("profile", aggregate.profiles)):
