@@ -199,7 +199,7 @@ class _Rates:
         hashed = config_hash(self.suite, learner, task, data)
         key = json.dumps([task, dict(data.env), learner.method, hashed])
         if key not in self.rates and task not in self.absent:
-            self.log(f"measuring {learner.method} on {task}")
+            self.log(f"measuring {_label(learner)} on {task}")
             try:
                 with torch_threads(1):
                     self.rates[key] = measure(self.suite, learner, task, data, spec)

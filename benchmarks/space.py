@@ -16,6 +16,7 @@ from marlzoo.errors import ConfigError
 
 _RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>[^:]+)(?P<log>:log)?(?::(?P<count>\d+))?")
 DIGITS = 3  # significant ones of a value that is computed
+MOST = 10_000  # settings of a sweep, each of which is a run at least
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Values:
             return self.choices
         if not self.count:
             raise ConfigError(f"{name}: a grid needs the number of points, LOW..HIGH:log:3, or use --random")
+        _require_count(f"{name}: points of the range", self.count)
         space = np.geomspace if self.log else np.linspace
         return tuple(self.rounded(value) for value in space(self.low, self.high, self.count))
 
@@ -86,6 +88,7 @@ def grid_points(space: Mapping[str, Values]) -> list[dict[str, Any]]:
     if not space:
         raise ConfigError("nothing to sweep; name a setting with its values, for instance alpha=0.3,1,3")
     axes = [values.grid(name) for name, values in space.items()]
+    _require_count("combinations of values", math.prod(map(len, axes)))
     return [dict(zip(space, point, strict=True)) for point in itertools.product(*axes)]
 
 
@@ -95,15 +98,20 @@ def random_points(space: Mapping[str, Values], count: int, seed: int) -> list[di
         raise ConfigError("nothing to sweep; name a setting with its values, for instance alpha=0.3,1,3")
     if count < 1:
         raise ConfigError(f"random is {count}; it must be at least 1")
+    _require_count("random", count)
     rng = np.random.default_rng(seed)
-    found = list[dict[str, Any]]()
+    found = dict[str, dict[str, Any]]()
     for _ in range(100 * count):
         point = {name: values.draw(rng) for name, values in space.items()}
-        if point not in found:
-            found.append(point)
+        found.setdefault(repr(point), point)
         if len(found) == count:
             break
-    return found
+    return list(found.values())
+
+
+def _require_count(name: str, count: int) -> None:
+    if count > MOST:
+        raise ConfigError(f"{name}: {count}; a sweep has {MOST:,} settings at most")
 
 
 def _range(name: str, text: str) -> Values:

@@ -15,8 +15,10 @@ from marlzoo.data.load import load_dataset
 from marlzoo.data.names import dataset_path
 from marlzoo.errors import ConfigError
 from marlzoo.families import task_spec
+from marlzoo.modules.policies import UniformPolicy
 from marlzoo.recording import recipes
 from marlzoo.recording.recipes import collect, is_of_recipe, recipe_path
+from marlzoo.recording.replicas import Replica
 from marlzoo.replicas import derive
 from marlzoo.teachers.store import Snapshot
 
@@ -130,7 +132,7 @@ def test_a_checkpoints_policy_acts(played: Played, tmp_path: Path, monkeypatch: 
     asked: list[Any] = []
     checkpoint = tmp_path / "my team.npz"
     checkpoint.write_bytes(b"weights")
-    found = SimpleNamespace(spec=played.spec, method="bc", updates=70, policy="it")
+    found = SimpleNamespace(spec=played.spec, method="bc", updates=70, policy="it", task=TASK, env={})
 
     def load(path: Path, replica: int) -> Any:
         asked.append((path, replica))
@@ -152,6 +154,26 @@ def test_a_checkpoints_policy_acts(played: Played, tmp_path: Path, monkeypatch: 
         ConfigError, match=f"bc was trained for another task than games/xor: {differs}; .* with --env"
     ):
         collect(TASK, "mine", 4, 0, tmp_path / "a.h5", policy=checkpoint)
+
+
+def test_a_checkpoints_policy_acts_in_the_environment_that_it_was_trained_for(
+    played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "team.npz"
+    checkpoint.write_bytes(b"weights")
+    task = "games/bridge"
+    found = Replica("bc", 70, task_spec(task, horizon=9), UniformPolicy(played.spec), task, {"horizon": 9})
+    monkeypatch.setattr(recipes, "load_replica", lambda path, replica: found)
+    collect(task, "mine", 4, 0, tmp_path / "a.h5", policy=checkpoint)
+    assert played.made.pop()[2] == {"horizon": 9}
+    assert played.card.recipe["env"] == {"horizon": 9}
+    assert played.card.recipe["command"].endswith("--env horizon=9")
+    with pytest.raises(ConfigError, match="bc was trained for another task than games/bridge: horizon"):
+        collect(task, "mine", 4, 0, tmp_path / "a.h5", policy=checkpoint, env={"horizon": 8})
+    elsewhere = replace(found, task="mine/bridge")
+    monkeypatch.setattr(recipes, "load_replica", lambda path, replica: elsewhere)
+    with pytest.raises(ConfigError, match="bc was trained for another task than games/bridge: horizon"):
+        collect(task, "mine", 4, 0, tmp_path / "a.h5", policy=checkpoint)
 
 
 def test_places_name_what_is_unusual() -> None:

@@ -82,6 +82,20 @@ def test_points() -> None:
         random_points({"a": even}, 0, 0)
     with pytest.raises(ConfigError, match="a grid needs the number of points"):
         grid_points({"a": parse_values("a", "1e-4..1:log")})
+
+
+def test_sweeps_that_nothing_could_run() -> None:
+    """Much larger numbers filled the memory, or never ended."""
+    even = {"a": parse_values("a", "0.1..0.9")}
+    assert len(random_points(even, 500, 0)) == 500
+    with pytest.raises(ConfigError, match="random: 20001; a sweep has 10,000 settings at most"):
+        random_points(even, 20_001, 0)
+    with pytest.raises(ConfigError, match="a: points of the range: 20001; a sweep has 10,000"):
+        grid_points({"a": parse_values("a", "0.1..0.9:20001")})
+    many = parse_values("a", "0.1..0.9:101")
+    assert len(grid_points({"a": many})) == 101
+    with pytest.raises(ConfigError, match="combinations of values: 10201; a sweep has 10,000"):
+        grid_points({"a": many, "b": many})
     with pytest.raises(ConfigError, match="nothing to sweep"):
         grid_points({})
 

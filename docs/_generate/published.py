@@ -145,7 +145,15 @@ def leaderboard(root: Path, name: str, results: Results) -> str:
     for kind, runs in done.classes().items():
         scored = {learner: aggregate.interquartile_score(runs, learner) for learner in runs.learners}
         ranks = aggregate.ranks(runs)
-        order = sorted(scored, key=lambda name: (-len(runs.returns[name]), -scored[name][0], name))
+        order = sorted(
+            scored,
+            key=lambda name: (
+                -len(runs.returns[name]),
+                -np.nan_to_num(scored[name][0], nan=-np.inf),
+                ranks[name][0] if name in ranks else np.inf,
+                name,
+            ),
+        )
         lines = [
             [
                 learner,
@@ -156,7 +164,7 @@ def leaderboard(root: Path, name: str, results: Results) -> str:
             for learner in order
         ]
         text += [
-            f"{kind.capitalize()}:",
+            f"{kind.replace('_', ' ').capitalize()}:",
             table(["method", "datasets", "score [95 % interval]", "rank [95 % interval]"], lines),
         ]
     text += [note for note in done.notes if note.partition(":")[0] in done.learners]

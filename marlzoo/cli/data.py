@@ -50,7 +50,7 @@ class CollectCommand:
     replica: int = 0
     """which of the checkpoint's replicas, in the order of its datasets and seeds"""
     env: tuple[str, ...] = ()
-    """options of the task's environment, for instance flavor=original"""
+    """options of the task's environment, for instance flavor=original (default: those of the checkpoint's)"""
     out: Path | None = None
     """file to write, ending in .hdf5 (default: the place where the dataset's name is looked up)"""
     force: bool = False

@@ -45,7 +45,7 @@ def data_collect(
         seed: random seed of starts and exploration.
         policy: checkpoint whose policy acts; the dataset's name is then ``TASK/own/QUALITY``.
         replica: which of the checkpoint's replicas.
-        env: options of the task's environment.
+        env: options of the task's environment; without any, those that the checkpoint's had.
         out: file to write, ending in .hdf5; default: the place where the dataset's name is looked up.
         force: replace a file that exists and is not the same recording.
         progress: called with the transitions recorded and those in all.

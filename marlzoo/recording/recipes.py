@@ -100,6 +100,7 @@ class _Recipe:
     stages: tuple[_Stage, ...]
     origin: dict[str, Any]
     note: str
+    env: Mapping[str, Any]
     source: str = SOURCE
     arguments: str = ""  # what the command names beside task, quality, size and seed
 
@@ -149,7 +150,7 @@ def collect(
         folder: of the behavior policies; None: the user's own, then the shipped ones.
         policy: checkpoint whose policy acts.
         replica: which of the checkpoint's replicas.
-        env: options of the task's environment.
+        env: options of the task's environment; without any, those that the checkpoint's had.
         force: replace a file that is not the same recording.
 
     Returns:
@@ -164,11 +165,9 @@ def collect(
             that exists and is not the same recording, or more than the disk has room for.
         OutputError: the file cannot be written; nothing is left behind.
     """
-    options = dict(env or {})
+    asked = dict(env or {})
     recipe = (
-        _deployed(task, quality, policy, replica, options)
-        if policy
-        else _recipe(task, quality, folder, options)
+        _deployed(task, quality, policy, replica, asked) if policy else _recipe(task, quality, folder, asked)
     )
     stages = recipe.stages
     _require_count("transitions", transitions, len(stages))
@@ -183,7 +182,7 @@ def collect(
     episodes: list[RecordedEpisode] = []
     metadata: dict[str, Any] = {}
     for stage, share, before in zip(stages, shares, np.cumsum([0, *shares]).tolist(), strict=False):
-        copies = make_env(task, NUM_ENVS, **options)
+        copies = make_env(task, NUM_ENVS, **recipe.env)
         try:
             episodes += record(
                 stage.policy(),
@@ -228,7 +227,7 @@ def _recipe(task: str, quality: str, folder: Path | None, env: Mapping[str, Any]
         where = "the legal actions" if spec.discrete else "the box [-1, 1]"
         note = f"actions were drawn uniformly from {where}"
         return _Recipe(
-            task, quality, spec, (stage,), {"policy": "uniform", **asked}, note, arguments=arguments
+            task, quality, spec, (stage,), {"policy": "uniform", **asked}, note, env, arguments=arguments
         )
     if own not in behavior.qualities:
         raise UnknownNameError(f"quality of {task}", quality, collectable_qualities(task, folder))
@@ -247,6 +246,7 @@ def _recipe(task: str, quality: str, folder: Path | None, env: Mapping[str, Any]
         "actions explore as the behavior policy's method does, among the legal ones"
         if behavior.spec.discrete
         else "actions were sampled from a Gaussian policy, clipped to [-1, 1], executed and recorded so",
+        env,
         arguments=arguments,
     )
 
@@ -261,6 +261,8 @@ def _deployed(
 ) -> _Recipe:
     """A checkpoint's policy acts; raises as :func:`collect` says."""
     found = load_replica(Path(checkpoint), replica)
+    if not env and found.task == task:
+        env = found.env
     spec = task_spec(task, **env)
     differences = found.spec.differences(spec)
     if differences:
@@ -279,7 +281,7 @@ def _deployed(
     }
     note = f"{found.method} acted with exploration, after {found.updates} updates"
     stage = _Stage(lambda: found.policy, 0, "policy")
-    return _Recipe(task, quality, spec, (stage,), origin, note, OWN, " ".join(arguments))
+    return _Recipe(task, quality, spec, (stage,), origin, note, env, OWN, " ".join(arguments))
 
 
 def _stage(behavior: BehaviorPolicy, snapshot: int) -> _Stage:

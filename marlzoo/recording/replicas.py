@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from marlzoo.errors import CheckpointError, ConfigError
 from marlzoo.modules.policies import Policy
 from marlzoo.spec import Spec
-from marlzoo.training.checkpoint import build_replica, load_saved
+from marlzoo.training.checkpoint import build_replica, load_saved, task_of
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,16 @@ class Replica:
         updates: gradient updates behind it.
         spec: of the task that it was trained for.
         policy: its policy alone, on the CPU.
+        task: full name of that task, where the checkpoint says it.
+        env: options of its environment.
     """
 
     method: str
     updates: int
     spec: Spec
     policy: Policy
+    task: str
+    env: Mapping[str, Any]
 
 
 def load_replica(checkpoint: str | Path, replica: int = 0) -> Replica:
@@ -45,4 +51,5 @@ def load_replica(checkpoint: str | Path, replica: int = 0) -> Replica:
         raise CheckpointError(
             f"{checkpoint}: replica {replica} diverged (its parameters are not finite); choose another with --replica"
         )
-    return Replica(alone.name, alone.updates, alone.spec, alone.policy())
+    env = saved.meta.get("env") or {}
+    return Replica(alone.name, alone.updates, alone.spec, alone.policy(), task_of(saved.meta), env)
