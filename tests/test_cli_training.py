@@ -241,6 +241,30 @@ def test_train_online_with_options_of_the_environment(
     assert (status, "belongs to another" in said) == (2, True)
 
 
+def test_runs_of_different_kinds_have_folders_of_their_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    offline = ["train", "qmix_cql", "--data", "games/xor/marlzoo/D3", "--updates", 2, "--history", "mlp"]
+    online = ["train", "mappo", "--task", "games/xor", "--steps", 8, "--num-envs", 2, "--rollout", 4]
+    small = ["--rollout", 2, "--learn-steps", 1, "--warmup", 0]
+    finetune = ["finetune", "results/offline", "--env-steps", 24, *small, "--episodes", 2]
+    assert call(capsys, *offline, "--name", "offline")[0] == 0
+    assert call(capsys, *online, "--batch-size", 8, "--name", "online")[0] == 0
+    (tmp_path / "results" / "file").touch()
+    before = {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))}
+    taken = "results/offline holds the results of an offline run or a suite, .*; choose another --name"
+    for command, place, message in [
+        (finetune, ["--name", "offline"], taken),
+        (online, ["--name", "offline"], taken),
+        (offline, ["--name", "online"], "results/online holds an online training or a fine-tuning; choose"),
+        (finetune, ["--name", "file"], "results/file is a file; name a folder for the results"),
+        (online, ["--out", "results/file"], "results/file is a file; name a folder for the results"),
+    ]:
+        status, _, said = call(capsys, *command, *place)
+        assert (status, bool(re.search(message, said))) == (2, True), said
+    assert {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))} == before
+
+
 def test_bench_with_changes(capsys: pytest.CaptureFixture[str], recording: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(
         f'updates = 4\nepisodes = 1\nhorizon = 5\n[[data]]\nfile = "{recording}"\n'
