@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -113,7 +114,7 @@ def run(arguments: Sequence[str]) -> int:
     write_text_atomic(folder / "curve.csv", _csv(found))
     write_text_atomic(folder / "summary.json", summary + "\n")
     print(summary if options.json else _text(found, options.settings))
-    closing("Fine-tuned", started, f"marlzoo eval {folder}")
+    closing("Fine-tuned", started, f"marlzoo eval {shlex.quote(str(folder))}")
     return 0
 
 

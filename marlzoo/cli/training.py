@@ -191,7 +191,7 @@ def _offline(method: str, options: Offline, settings: dict[str, Any], command: s
     )
     if not finished.failures:
         for checkpoint in finished.checkpoints[:1]:
-            print(f"Or: marlzoo eval {checkpoint}")
+            print(f"Or: marlzoo eval {shlex.quote(str(checkpoint))}")
     return 1 if finished.failures else 0
 
 
@@ -251,4 +251,4 @@ def _tell_online(folder: Path, updates: int, started: float) -> None:
         f"Learning curve: {folder / 'curve.csv'}\nMetrics: {folder / 'metrics.csv'}\n"
         f"Checkpoint, for marlzoo eval: {checkpoint}"
     )
-    closing(f"Trained for {updates} updates", started, f"marlzoo eval {checkpoint}")
+    closing(f"Trained for {updates} updates", started, f"marlzoo eval {shlex.quote(str(checkpoint))}")
