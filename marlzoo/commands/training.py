@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from marlzoo.config import Precision, replica_configs
 from marlzoo.defaults import UPDATES
-from marlzoo.errors import ConfigError, DataError, SpecError, UnknownNameError, settings_apart
+from marlzoo.errors import ConfigError, DataError, SpecError, UnknownNameError, require_lists, settings_apart
 from marlzoo.task import TaskName
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def train_method(
     from marlzoo.benchmarks.results import ResultsFile
 
     files = _files(method, data, seeds)
+    require_lists(log=log)
     finished = run_method(
         method,
         [os.fspath(file) for file in files],
