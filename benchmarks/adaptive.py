@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .analysis import Results
     from .space import Values
 
+SEEDS = 2**32  # that the sampler takes
 LEAST_BATCHES = 4  # with fewer, a search would hardly adapt
 
 
@@ -54,12 +55,10 @@ def search(
     except ImportError as error:
         raise MissingExtraError("optuna", "optuna", "an adaptive sweep") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    studies = [
-        optuna.create_study(
-            direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed + k, constant_liar=True)
-        )
-        for k in range(len(learners))
+    samplers = [
+        optuna.samplers.TPESampler(seed=(seed + k) % SEEDS, constant_liar=True) for k in range(len(learners))
     ]
+    studies = [optuna.create_study(direction="maximize", sampler=sampler) for sampler in samplers]
     tried: list[Learner] = []
     for first in range(0, trials, batch):
         asked: list[tuple[Any, Any, Learner]] = []

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from marlzoo.errors import DataError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, UnknownNameError
 from marlzoo.system.checksums import require_sound
 
 from . import aggregate, tables
@@ -20,6 +20,7 @@ from .sheet import Sheet
 from .stats import Floats, bands
 from .summary import CELL, read, results_at, summary, with_one_name
 
+WRITTEN = (".html", ".pdf", ".png", ".svg")  # ends of files that are made of results
 LEARNER = "learner"
 DATASET = "dataset"
 POINT = [DATASET, LEARNER, "updates"]
@@ -34,9 +35,12 @@ class Results:
 
     Raises:
         DataError: no such file, no rows in it, or not a results file.
+        ConfigError: anything but a path.
     """
 
     def __init__(self, *paths: str | os.PathLike[str]) -> None:
+        for path in paths:
+            _require_path(path)
         if not paths:
             raise DataError("no results: name a run's folder, for instance results/demo")
         self._read([results_at(Path(path)).path for path in paths], read(Path(path) for path in paths))
@@ -234,6 +238,20 @@ class Results:
 def scope_name(suite: str, execution: str) -> str:
     """Title of a comparison of one of :meth:`Results.scopes`."""
     return f"{suite}: {execution}" if suite else execution
+
+
+def _require_path(path: Any) -> None:
+    """Refuse what is no path of results, with the call that was meant."""
+    if isinstance(path, Results):
+        raise ConfigError(
+            "results stand in a path's place; give the folders that they are from: *results.folders"
+        )
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(
+            f"a path is {path!r}; give folders that hold rows.csv, each as an argument of its own"
+        )
+    if Path(path).suffix.lower() in WRITTEN and not Path(path).is_dir():
+        raise ConfigError(f"{path} stands among the results; the file to write is out={os.fspath(path)!r}")
 
 
 def table(*paths: str | os.PathLike[str]) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import Any
 
 from marlzoo.config import Precision
 from marlzoo.console import console as plain_console
-from marlzoo.errors import ConfigError, DataError, UnknownNameError
+from marlzoo.errors import ConfigError, DataError, UnknownNameError, require_lists
 
 from .analysis import Results
 from .estimate import Cost, costs, left_out, require_hours, suite_within
@@ -97,6 +97,7 @@ def bench(
         MarlzooError: wrong names or settings, missing or broken data, a disk that cannot be written.
     """
     require_hours(hours)
+    require_lists(rerun=rerun, log=log)
     require_replicas(max_replicas)
     split = Split(1, threads) if processes == 1 else split_on(on, processes, threads)
     place = Place(on, address, gpus, array, partition, time, storage)
@@ -183,6 +184,7 @@ def bench_dry_run(
     Raises:
         MarlzooError: wrong names, or data that are broken or do not fit their task.
     """
+    require_lists(rerun=rerun)
     chosen = _valid(expanded(bench_show(suite, **options)))
     return costs(chosen, Path(out), rerun=rerun)
 
@@ -220,8 +222,9 @@ def select(
 
     Raises:
         UnknownNameError: a method, task or quality that the suite does not have.
-        ConfigError: it has no data of these tasks and qualities.
+        ConfigError: it has no data of these tasks and qualities, or a single value where a list belongs.
     """
+    require_lists(seeds=seeds, methods=methods, tasks=tasks, qualities=qualities)
     if methods:
         suite = expanded(suite)
         known = [learner.method for learner in suite.learners]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -308,6 +309,6 @@ def last_lines(folder: Path, trained: int, there: int, failures: Sequence[str], 
     found = f"; {there} had results already" if there else ""
     lines = [f"{counted(trained, 'run')} trained in {took}{found}. Rows, metrics and tables: {folder}"]
     if not failures:
-        return [*lines, f"Next: marlzoo table {folder} --format markdown"]
+        return [*lines, f"Next: marlzoo table {shlex.quote(str(folder))} --format markdown"]
     lines.append(f"{counted(len(failures), 'group')} failed; the same command tries again:")
     return [*lines, *(f"  {failure}" for failure in failures)]

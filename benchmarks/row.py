@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -201,7 +202,7 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
 def explain(path: Path, header: Sequence[str]) -> str | None:
     """Explains a header of another version, with the remedy; None if it is no results file."""
     if "schema" not in header and {"suite", "method", "updates", "mean_return"} <= set(header):
-        return f"written by an older version of marlzoo; run: marlzoo results migrate {path.parent}"
+        return f"written by an older version of marlzoo; run: marlzoo results migrate {shlex.quote(str(path.parent))}"
     if tuple(header[:2]) == ("schema", "run"):
         missing = [repr(name) for name in COLUMNS if name not in header]
         unknown = [repr(name) for name in header[2:] if name not in (*COLUMNS, CHECKSUM)]

@@ -6,6 +6,7 @@ interruption, or a kill, resumes; when nothing is missing it prints the table at
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -173,7 +174,9 @@ def _show(
     everything = results.read()
     rows = rows_of(everything, suite, sources)
     if left := left_out(everything, rows):
-        console.print(f"Left out here: {left}; marlzoo table {folder} shows all", highlight=False)
+        all_of_them = f"marlzoo table {shlex.quote(str(folder))}"
+        line = f"Left out here: {left}; {all_of_them} shows all"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if not rows.empty:
         for sheet in tables.write(rows, folder, f"Suite {suite.name}", command):
             if not sheet.long:  # table.md has them all

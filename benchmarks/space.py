@@ -6,8 +6,9 @@ import itertools
 import math
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,8 @@ def parse_values(name: str, given: Sequence[Any] | str) -> Values:
     Raises:
         ConfigError: none, or text of another form.
     """
+    if not isinstance(given, str | Iterable):
+        raise ConfigError(f"{name} is {given!r}; give a list of values, such as {[given]!r}")
     if not isinstance(given, str):
         choices = tuple(given)
     elif ".." in given:
@@ -96,8 +99,8 @@ def random_points(space: Mapping[str, Values], count: int, seed: int) -> list[di
     """Different combinations at random; fewer than ``count`` where there are no more."""
     if not space:
         raise ConfigError("nothing to sweep; name a setting with its values, for instance alpha=0.3,1,3")
-    if count < 1:
-        raise ConfigError(f"random is {count}; it must be at least 1")
+    require_whole(1, random=count)
+    require_whole(0, random_seed=seed)
     _require_count("random", count)
     rng = np.random.default_rng(seed)
     found = dict[str, dict[str, Any]]()
@@ -107,6 +110,19 @@ def random_points(space: Mapping[str, Values], count: int, seed: int) -> list[di
         if len(found) == count:
             break
     return list(found.values())
+
+
+def require_whole(least: int, **numbers: Any) -> None:
+    """Refuse what is no integer, or a smaller one.
+
+    Raises:
+        ConfigError: with name and value.
+    """
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, Integral):
+            raise ConfigError(f"{name} is {number!r}; it must be an integer")
+        if number < least:
+            raise ConfigError(f"{name} is {number}; it must be at least {least}")
 
 
 def _require_count(name: str, count: int) -> None:

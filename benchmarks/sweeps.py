@@ -26,7 +26,7 @@ from .bench import select
 from .figures import save_figure
 from .plan import expanded, setting_names
 from .runner import run_suite
-from .space import Values, grid_points, parse_values, random_points
+from .space import Values, grid_points, parse_values, random_points, require_whole
 from .split import Split, split_of
 from .suite_toml import learners_toml
 from .suites import Learner, Suite, find_suite
@@ -277,6 +277,8 @@ def _selected(
 
 
 def _space(base: Suite, over: Mapping[str, Sequence[Any] | str]) -> dict[str, Values]:
+    if not isinstance(over, Mapping):
+        raise ConfigError(f"over is {over!r}; give values by setting, such as {{'alpha': [0.3, 1, 3]}}")
     space = {name: parse_values(name, values) for name, values in over.items()}
     _require_settings(base.learners, space)
     return space
@@ -340,6 +342,7 @@ def _adapted(
     max_replicas: int,
 ) -> tuple[Learner, ...]:
     """All learners that an adaptive search tried."""
+    require_whole(0, random_seed=seed, optuna=max(trials, 0))
     if trials < 1 or not space:
         raise ConfigError("an adaptive sweep needs at least one trial and one setting with its values")
     per_task = max(sum(other.task == data.task for other in suite.data) for data in suite.data)

@@ -10,11 +10,12 @@ import contextlib
 import difflib
 import functools
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -166,6 +167,24 @@ def settings_apart(way: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
         return checked
 
     return decorate
+
+
+def require_lists(**given: Any) -> None:
+    """Refuse a single value where a list belongs.
+
+    The letters of a text would be taken one by one, and the seed 0 for no seeds at all.
+
+    Args:
+        given: arguments by name; None is one that is not given.
+
+    Raises:
+        ConfigError: one is a text, a path or no collection.
+    """
+    for name, value in given.items():
+        single = isinstance(value, str | bytes | os.PathLike) or not isinstance(value, Iterable)
+        if single and value is not None:
+            shown = os.fspath(value) if isinstance(value, os.PathLike) else value
+            raise ConfigError(f"{name} is {shown!r}; give a list, such as {[shown]!r}")
 
 
 @contextlib.contextmanager

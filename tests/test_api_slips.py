@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import marlzoo
@@ -67,6 +68,56 @@ SLIPS: dict[str, tuple[Slip, type[MarlzooError], str]] = {
         lambda _: marlzoo.train_method("bc", "games/xor/marlzoo/D1", hidden=4),  # type: ignore[call-arg]
         UnknownNameError,
         r'argument of train_method \'hidden\'.*A setting of the method is given as settings=\{"hidden": \.\.\.\}\.$',
+    ),
+    "the seed 0 of a suite": (  # which was taken for none, so that all seeds were trained
+        lambda _: marlzoo.bench("smoke", seeds=0),  # type: ignore[arg-type]
+        ConfigError,
+        r"^seeds is 0; give a list, such as \[0\]$",
+    ),
+    "a method of a suite": (
+        lambda _: marlzoo.bench_show("smoke", methods="bc"),
+        ConfigError,
+        r"^methods is 'bc'; give a list, such as \['bc'\]$",
+    ),
+    "a method to train again": (
+        lambda _: marlzoo.bench_dry_run("smoke", rerun="bc"),
+        ConfigError,
+        r"^rerun is 'bc'; give a list",
+    ),
+    "a logger": (
+        lambda _: marlzoo.train_method("bc", "games/xor/marlzoo/D1", log="tensorboard"),
+        ConfigError,
+        r"^log is 'tensorboard'; give a list",
+    ),
+    "a seed of a sweep": (
+        lambda _: marlzoo.sweep("smoke", {"lr": [0.1]}, seeds=0),  # type: ignore[arg-type]
+        ConfigError,
+        r"^seeds is 0; give a list",
+    ),
+    "a folder to borrow from": (
+        lambda _: marlzoo.results_borrow("smoke", Path("results/demo")),  # type: ignore[arg-type]
+        ConfigError,
+        r"^folders is 'results/demo'; give a list, such as \['results/demo'\]$",
+    ),
+    "a folder to verify": (
+        lambda _: marlzoo.doctor_verify("results"),
+        ConfigError,
+        r"^folders is 'results'; give a list",
+    ),
+    "a list of results": (
+        lambda _: marlzoo.table(["results/a", "results/b"]),  # type: ignore[arg-type]
+        ConfigError,
+        r"^a path is \['results/a', 'results/b'\]; give folders .*, each as an argument of its own$",
+    ),
+    "results": (
+        lambda m: marlzoo.plot(marlzoo.Results.of(pd.DataFrame()), out="x.png"),  # type: ignore[arg-type]
+        ConfigError,
+        r"results stand in a path's place; give the folders that they are from: \*results\.folders",
+    ),
+    "a file to write": (
+        lambda _: marlzoo.report("results/a", "mine.html"),
+        ConfigError,
+        r"^mine\.html stands among the results; the file to write is out='mine\.html'$",
     ),
     "a misspelt argument": (
         lambda _: marlzoo.train_method("bc", "games/xor/marlzoo/D1", update=4),  # type: ignore[call-arg]

@@ -97,6 +97,23 @@ def test_an_option_that_occurs_twice_is_refused(capsys: pytest.CaptureFixture[st
     assert err == f"marlzoo: error: --set occurs 2 times; {remedy}\n"
 
 
+@pytest.mark.parametrize(
+    ("flag", "command"),
+    [
+        ("--set", ["bench", "xor", "--show"]),
+        ("--env", ["data", "check", "games/xor/marlzoo/D1"]),
+        ("--option", ["data", "inspect", "games/xor/marlzoo/D1"]),
+    ],
+)
+def test_a_name_that_an_option_holds_twice_is_refused(
+    capsys: pytest.CaptureFixture[str], flag: str, command: list[str]
+) -> None:
+    """The last one would take the place of the first."""
+    status, out, err = call(capsys, *command, flag, "updates=2", "updates=3")
+    assert (status, out) == (2, "")
+    assert err == f"marlzoo: error: {flag} gives updates twice, 2 and 3; leave one out\n"
+
+
 def test_a_wrong_setting_is_named_with_the_nearest(
     capsys: pytest.CaptureFixture[str], recording: Path
 ) -> None:

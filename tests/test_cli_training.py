@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,6 +240,69 @@ def test_train_online_with_options_of_the_environment(
     assert call(capsys, "eval", checkpoint, "--episodes", 1)[0] == 0  # in the environment of the training
     status, _, said = call(capsys, *command, "--env", "horizon=8")
     assert (status, "belongs to another" in said) == (2, True)
+
+
+def test_runs_of_different_kinds_have_folders_of_their_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    offline = ["train", "qmix_cql", "--data", "games/xor/marlzoo/D3", "--updates", 2, "--history", "mlp"]
+    online = ["train", "mappo", "--task", "games/xor", "--steps", 8, "--num-envs", 2, "--rollout", 4]
+    small = ["--rollout", 2, "--learn-steps", 1, "--warmup", 0]
+    finetune = ["finetune", "results/offline", "--env-steps", 24, *small, "--episodes", 2]
+    assert call(capsys, *offline, "--name", "offline")[0] == 0
+    assert call(capsys, *online, "--batch-size", 8, "--name", "online")[0] == 0
+    (tmp_path / "results" / "file").touch()
+    before = {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))}
+    taken = "results/offline holds the results of an offline run or a suite, .*; choose another --name"
+    for command, place, message in [
+        (finetune, ["--name", "offline"], taken),
+        (online, ["--name", "offline"], taken),
+        (offline, ["--name", "online"], "results/online holds an online training or a fine-tuning; choose"),
+        (finetune, ["--name", "file"], "results/file is a file; name a folder for the results"),
+        (online, ["--out", "results/file"], "results/file is a file; name a folder for the results"),
+    ]:
+        status, _, said = call(capsys, *command, *place)
+        assert (status, bool(re.search(message, said))) == (2, True), said
+    assert {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))} == before
+
+
+def test_the_commands_that_are_named_next_can_be_pasted(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "my results"
+    data = ["--data", "games/xor/marlzoo/D3", "--updates", 2, "--out", out]
+    offline = ["train", "qmix_cql", *data, "--history", "mlp", "--episodes", 1]
+    online = ["train", "mappo", "--task", "games/xor", "--steps", 8, "--num-envs", 2, "--rollout", 4]
+    small = ["--rollout", 2, "--learn-steps", 1, "--warmup", 0]
+    for command in (
+        offline,
+        [*offline, "--hidden", 8],  # other runs in the same folder
+        [
+            "finetune",
+            out / "train-qmix_cql-games-xor",
+            "--env-steps",
+            24,
+            *small,
+            "--name",
+            "f",
+            "--out",
+            out,
+        ],
+        [*online, "--batch-size", 8, "--name", "online", "--out", out],
+        ["train", "bc", *data, "--episodes", 0],
+        ["eval", out / "online", "--episodes", 1],
+        ["new-method", "pasted", "--package", out / "package"],
+    ):
+        if command[0] == "finetune":
+            command[1] = next((out / "train-qmix_cql-games-xor").rglob("*.npz"))
+        status, said, progress = call(capsys, *command)
+        assert status == 0
+        lines = (said + progress).splitlines()
+        told = [line for line in lines if re.search("Next: |Or: |shows all", line)]
+        named = [word for line in told for word in shlex.split(line) if "my results" in word]
+        assert named, said + progress
+        for word in named:
+            assert Path(word.rstrip(";")).exists(), word
 
 
 def test_bench_with_changes(capsys: pytest.CaptureFixture[str], recording: Path, tmp_path: Path) -> None:

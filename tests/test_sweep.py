@@ -61,6 +61,48 @@ def test_grids(text: Any, values: tuple[Any, ...]) -> None:
     assert parse_values("x", text).grid("x") == values
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--random", "2", "--random-seed", "-1"], "random_seed is -1; it must be at least 0"),
+        (["--optuna", "2", "--random-seed", "-1"], "random_seed is -1; it must be at least 0"),
+        (["--over", "alpha=1", "alpha=2"], "--over names alpha twice; write alpha=1,2 or one range"),
+    ],
+)
+def test_a_slip_on_the_command_line_is_one_error(
+    suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    given = ["--over", "alpha=0.1..30:log"] * ("--over" not in arguments)
+    assert main(["sweep", str(suite), "--out", str(tmp_path / "out"), *given, *arguments]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("over", "options", "said"),
+    [
+        ("alpha=1", {}, r"^over is 'alpha=1'; give values by setting, such as \{'alpha': \[0.3, 1, 3\]\}$"),
+        ({"alpha": 1.0}, {}, r"^alpha is 1.0; give a list of values, such as \[1.0\]$"),
+        ({"alpha": "1..3"}, {"random": 2.5}, "^random is 2.5; it must be an integer$"),
+        ({"alpha": "1..3"}, {"random": True}, "^random is True; it must be an integer$"),
+        ({"alpha": "1..3"}, {"optuna": 2.5}, "^optuna is 2.5; it must be an integer$"),
+        ({"alpha": "1..3"}, {"random": 2, "random_seed": 0.5}, "^random_seed is 0.5; it must be an integer$"),
+    ],
+)
+def test_a_slip_in_python_is_one_error(
+    suite: Path, tmp_path: Path, over: Any, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        marlzoo.sweep(suite, over, out=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sampler_takes_any_seed() -> None:
+    pytest.importorskip("optuna")
+    sizes = {"trials": 0, "batch": 1, "seed": 2**40}
+    assert adaptive.search([Learner("bc")], [{}], lambda learner, _: learner, rows_of, **sizes) == []
+
+
 @pytest.mark.parametrize("text", ["", "1..", "2..1:3", "0..1:log:3", "1..2:lin:3", "a..b", []])
 def test_values_that_cannot_be_read(text: Any) -> None:
     with pytest.raises(ConfigError, match="x"):

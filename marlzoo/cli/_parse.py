@@ -159,13 +159,15 @@ def text_values(texts: Sequence[str], flag: str) -> dict[str, str]:
     """``NAME=VALUE`` texts as names and texts.
 
     Raises:
-        ConfigError: a text of another form.
+        ConfigError: a text of another form, or a name that is there twice.
     """
-    found = {}
+    found: dict[str, str] = {}
     for text in texts:
         name, sign, value = text.partition("=")
         if not name or not sign:
             raise ConfigError(f"{flag} {text!r}: write it as NAME=VALUE")
+        if name in found:
+            raise ConfigError(f"{flag} gives {name} twice, {found[name]} and {value}; leave one out")
         found[name] = value
     return found
 

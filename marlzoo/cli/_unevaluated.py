@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -78,8 +79,10 @@ def train_unevaluated(
     _tell_diverged(learner, named)
     nothing = f"Nothing trained, the checkpoint has {learner.updates} updates already,"
     done = f"Trained for {learner.updates} updates, not evaluated," if shown.begun else nothing
-    other = f"marlzoo ope {checkpoint} --data {options.data[0]}"  # which needs no simulator
-    closing(done, started, f"marlzoo eval {checkpoint}" if playable else other)
+    other = shlex.join(
+        ["marlzoo", "ope", str(checkpoint), "--data", str(options.data[0])]
+    )  # which needs no simulator
+    closing(done, started, shlex.join(["marlzoo", "eval", str(checkpoint)]) if playable else other)
 
 
 def _require_one_group(options: Offline) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -89,7 +90,7 @@ def run(arguments: Sequence[str]) -> int:
     closing(
         "Evaluated",
         started,
-        f"marlzoo data collect {scores[0].task} --quality NAME --policy {options.checkpoint}",
+        f"marlzoo data collect {scores[0].task} --quality NAME --policy {shlex.quote(str(options.checkpoint))}",
     )
     return 0
 
@@ -153,7 +154,7 @@ def _cross_play(options: Options, started: float) -> int:
     from marlzoo.console import console
 
     console().print(terminal(sheet(found)), soft_wrap=True)
-    closing("Evaluated", started, f"marlzoo eval {options.checkpoint}")
+    closing("Evaluated", started, f"marlzoo eval {shlex.quote(str(options.checkpoint))}")
     return 0
 
 

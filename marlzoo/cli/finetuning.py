@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -68,7 +69,8 @@ def run(arguments: Sequence[str]) -> int:
     """Fine-tune, write curve and summary, and print one line per replica."""
     options = parse(Options, "finetune", arguments)
     usable_device(options.device)
-    from marlzoo.system.files import require_folder_name, write_text_atomic
+    from marlzoo.cli._folder import own_folder
+    from marlzoo.system.files import write_text_atomic
     from marlzoo.training.checkpoint import find_teams, load_saved, task_of
     from marlzoo.training.finetune import finetune
     from marlzoo.training.loggers import MetricsFile
@@ -81,8 +83,7 @@ def run(arguments: Sequence[str]) -> int:
     run = offline.parent.absolute().name if offline.name == "checkpoint.npz" else offline.stem
     parts = ["finetune", options.settings.strategy, run, re.sub(r"[^\w.+-]", "-", options.dataset)]
     name = options.name or "-".join(filter(None, parts))
-    require_folder_name(name)
-    folder = options.out / name
+    folder = own_folder(options.out, name)
     loggers = make_loggers(options.log, LogTarget(folder, name, about={"task": task}))
     with progress(name, f"{meta['method']} on {task}", options.env_steps) as shown:
 
@@ -113,7 +114,7 @@ def run(arguments: Sequence[str]) -> int:
     write_text_atomic(folder / "curve.csv", _csv(found))
     write_text_atomic(folder / "summary.json", summary + "\n")
     print(summary if options.json else _text(found, options.settings))
-    closing("Fine-tuned", started, f"marlzoo eval {folder}")
+    closing("Fine-tuned", started, f"marlzoo eval {shlex.quote(str(folder))}")
     return 0
 
 

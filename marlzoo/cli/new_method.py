@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,9 +34,10 @@ def run(arguments: Sequence[str]) -> int:
     name = options.name
     print(new_method(name, baseline=options.baseline, package=options.package))
     if options.package is not None:
+        package = shlex.quote(str(options.package))
         print(
-            f"Next: {sys.executable} -m pip install --no-build-isolation -e {options.package}; "
-            f"then pytest {options.package}; marlzoo train {name} --help"
+            f"Next: {shlex.quote(sys.executable)} -m pip install --no-build-isolation -e {package}; "
+            f"then pytest {package}; marlzoo train {name} --help"
         )
     elif name in find_methods().modules:
         print(f"It works as it is: pytest tests/test_battery.py -k {name}; marlzoo train {name} --help")

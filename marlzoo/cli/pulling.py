@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +40,6 @@ def run(arguments: Sequence[str]) -> int:
         options.repository, options.file, revision=options.revision, out=options.out, force=options.force
     )
     print(file)
-    follows = f"marlzoo eval {file}" if file.suffix == ".npz" else f"marlzoo data inspect {file}"
-    closing("Fetched and verified", started, follows)
+    follows = "marlzoo eval" if file.suffix == ".npz" else "marlzoo data inspect"
+    closing("Fetched and verified", started, f"{follows} {shlex.quote(str(file))}")
     return 0

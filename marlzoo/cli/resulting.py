@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +82,8 @@ def _borrow(options: Borrow) -> None:
     from marlzoo.console import counted
 
     copied = results_borrow(options.suite, options.folders, out=options.out)
-    print(
-        f"{counted(copied, 'run')} copied; see what is missing with: marlzoo bench {options.suite} --dry-run"
-    )
+    suite = shlex.quote(str(options.suite))
+    print(f"{counted(copied, 'run')} copied; see what is missing with: marlzoo bench {suite} --dry-run")
 
 
 def _compare(options: Compare) -> None:

@@ -63,11 +63,13 @@ def run(arguments: Sequence[str]) -> int:
     """Sweep, and print the ranking and the best settings."""
     options = parse(Options, "sweep", arguments)
     usable_device(options.device)
-    over = {}
+    over: dict[str, str] = {}
     for text in options.over:
         name, sign, values = text.partition("=")
         if not name or not sign:
             raise ConfigError(f"--over {text!r}: write it as NAME=VALUES")
+        if name in over:  # the later one would take the place of the earlier one
+            raise ConfigError(f"--over names {name} twice; write {name}={over[name]},{values} or one range")
         over[name] = values
     from marlzoo.benchmarks.analysis import records
     from marlzoo.benchmarks.suites import find_suite

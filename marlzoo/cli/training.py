@@ -191,22 +191,22 @@ def _offline(method: str, options: Offline, settings: dict[str, Any], command: s
     )
     if not finished.failures:
         for checkpoint in finished.checkpoints[:1]:
-            print(f"Or: marlzoo eval {checkpoint}")
+            print(f"Or: marlzoo eval {shlex.quote(str(checkpoint))}")
     return 1 if finished.failures else 0
 
 
 def _online(method: str, options: Online, settings: dict[str, Any]) -> int:
+    from marlzoo.cli._folder import own_folder
     from marlzoo.families import make_env, task_spec
     from marlzoo.registry import make
-    from marlzoo.system.files import require_folder_name, write_text_atomic
+    from marlzoo.system.files import write_text_atomic
     from marlzoo.training.loggers import MetricsFile
     from marlzoo.training.more_loggers import LogTarget, make_loggers
     from marlzoo.training.online import curve_csv, online_settings, train_online
 
     started = time.monotonic()
     name = options.name or f"train-{method}-{TaskName.parse(options.task).slug()}"
-    require_folder_name(name)
-    folder = options.out / name
+    folder = own_folder(options.out, name)
     loggers = make_loggers(options.log, LogTarget(folder, name, about={"task": options.task}))
     given = named_values(options.env, "--env")
     learner = make(
@@ -251,4 +251,4 @@ def _tell_online(folder: Path, updates: int, started: float) -> None:
         f"Learning curve: {folder / 'curve.csv'}\nMetrics: {folder / 'metrics.csv'}\n"
         f"Checkpoint, for marlzoo eval: {checkpoint}"
     )
-    closing(f"Trained for {updates} updates", started, f"marlzoo eval {checkpoint}")
+    closing(f"Trained for {updates} updates", started, f"marlzoo eval {shlex.quote(str(checkpoint))}")

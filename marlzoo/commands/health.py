@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from marlzoo.commands.diagnosis import Finding, diagnose
+from marlzoo.errors import require_lists
 
 if TYPE_CHECKING:
     from marlzoo.benchmarks.compared import Compared
@@ -27,10 +28,11 @@ def doctor_verify(folders: Sequence[str | os.PathLike[str]] = ()) -> list[Checke
         folders: of results; default: ``results``, if it is there.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: there is no such folder, or a single one instead of a list.
     """
     from marlzoo.commands.verification import verify
 
+    require_lists(folders=folders)
     usual = [path for path in [Path("results")] if path.is_dir()]
     return list(verify([Path(folder) for folder in folders] or usual))
 
@@ -103,10 +105,12 @@ def results_borrow(
 
     Raises:
         DataError: a folder has no results.
+        ConfigError: a single folder instead of a list.
         MarlzooError: no such suite.
     """
     from marlzoo.benchmarks.borrow import borrow
     from marlzoo.benchmarks.suites import find_suite
 
+    require_lists(folders=folders)
     copied: int = borrow(find_suite(os.fspath(suite)), Path(out), [Path(folder) for folder in folders])
     return copied

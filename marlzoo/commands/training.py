@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from marlzoo.config import Precision, replica_configs
 from marlzoo.defaults import UPDATES
-from marlzoo.errors import ConfigError, DataError, SpecError, UnknownNameError, settings_apart
+from marlzoo.errors import ConfigError, DataError, SpecError, UnknownNameError, require_lists, settings_apart
 from marlzoo.task import TaskName
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def train_method(
     from marlzoo.benchmarks.results import ResultsFile
 
     files = _files(method, data, seeds)
+    require_lists(log=log)
     finished = run_method(
         method,
         [os.fspath(file) for file in files],
@@ -181,7 +182,7 @@ def run_method(
         place: where to train; None: here.
 
     Raises:
-        ConfigError: datasets of several tasks, or no evaluation.
+        ConfigError: datasets of several tasks, no evaluation, or a folder that another kind of run has.
         DataError: no dataset names a task.
         SpecError: the method does not handle the task's actions.
     """
@@ -210,6 +211,9 @@ def run_method(
         seeds=seeds,
         **training,
     )
+    other = running["out"] / suite.name / "checkpoint.npz"
+    if other.exists():  # the folder would hold two teams, of which only one has rows
+        raise ConfigError(f"{other.parent} holds an online training or a fine-tuning; choose another name")
     split = Split(threads=threads)
     with _unevaluated_instead(task):
         return run_suite(suite, split=split, place=place or Place(), remedy="--force", **running)

@@ -161,6 +161,7 @@ def output_error(path: str | os.PathLike[str], error: BaseException) -> OutputEr
         errno.EDQUOT: "free some space or choose another folder",
         errno.EISDIR: "name a file, not a folder",
         errno.ENOTDIR: "a part of the path is a file; choose another folder",
+        errno.EEXIST: "a part of the path is a file; choose another folder",  # of a folder to be made
     }.get(getattr(error, "errno", None) or 0, "check that the folder is writable and has space")
     return OutputError(f"cannot write {os.fspath(path)}: {cause}; nothing was left behind, {remedy}")
 
