@@ -151,7 +151,6 @@ def train(
             if on_progress is None and show_progress:
                 label = f"{algorithm.name} on {datasets[0].card.title}"
                 on_progress = stack.enter_context(ProgressBar(label, algorithm.updates, updates))
-            saved = clock.seconds()
             for metrics in run.steps(datasets, compile, updates):
                 done = algorithm.updates
                 last = done == updates
@@ -167,10 +166,8 @@ def train(
                     run.settle()
                     if evaluates and evaluator is not None:
                         run.begin(evaluator, numbers, str(arithmetic), wait=last or not background_eval)
-                    if last or clock.seconds() - saved >= checkpoint_seconds:
-                        run.save(clock.seconds(), on_checkpoint)
-                        run.report(on_evaluation)
-                        saved = clock.seconds()
+                    if last or run.unsaved(clock.seconds()) >= checkpoint_seconds:
+                        run.keep(clock.seconds(), on_checkpoint, on_evaluation)
         return run.progress.evaluations
     finally:
         if arena:
@@ -386,6 +383,20 @@ class _Run:
         self._told = len(self.progress.evaluations)
         for evaluation in new if to else ():
             to(evaluation)  # type: ignore[misc]
+
+    def unsaved(self, seconds: float) -> float:
+        """Seconds since the last save, or since this training began, of a run that has taken ``seconds``."""
+        return seconds - self.progress.seconds
+
+    def keep(
+        self,
+        seconds: float,
+        saved: Callable[[Path], None] | None,
+        evaluated: Callable[[Evaluation], None] | None,
+    ) -> None:
+        """Save, then hand on what was evaluated: what is reported can be gone on from."""
+        self.save(seconds, saved)
+        self.report(evaluated)
 
     def save(self, seconds: float, saved: Callable[[Path], None] | None) -> None:
         """Write the checkpoint of a run that has taken so many seconds, then call ``saved`` with it."""
