@@ -130,6 +130,7 @@ class InProcess:
 def test_a_lost_task_changes_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a cluster: what a task sends is all that another one needs to go on from."""
     suite = suite_of(data=GAMES, learners=LEARNERS, updates=60, eval_every=10, final_episodes=3)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(launcher, "_connected", lambda address: contextlib.nullcontext())
     stand_in = InProcess(alive=3)
     monkeypatch.setattr(_ray_driver, "ray", stand_in)

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from marlzoo.benchmarks import plan, runner, sources
+from marlzoo.benchmarks import plan, runner, sources, trainer
 from marlzoo.benchmarks.launchers import Place
 from marlzoo.benchmarks.results import ResultsFile
 from marlzoo.benchmarks.suites import Data, Learner
@@ -88,7 +88,7 @@ def test_a_preempted_job_goes_on_to_the_rows_of_this_machine(
         advance(followed)
 
     monkeypatch.setattr(slurm, "_advance", preempt)
-    suite = suite_of(data=GAME, updates=800, eval_every=20)
+    suite = suite_of(data=GAME, updates=6000, eval_every=500)  # longer than the time between two saves
     run(suite, tmp_path / "slurm", place=Place("slurm"))
     run(suite, tmp_path / "here")
     assert scores(tmp_path / "slurm") == scores(tmp_path / "here")
@@ -101,6 +101,7 @@ def test_a_preempted_job_goes_on_to_the_rows_of_this_machine(
 def test_a_signal_within_a_simulators_step_is_no_fault_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
     suite = suite_of(data=GAME)
     folder = tmp_path / "job" / "unit"
     found = [sources.obtain(data, tmp_path / "data", lambda done, total: None) for data in suite.data]
