@@ -29,7 +29,18 @@ from .split import torch_threads
 from .suites import Data, Suite, find_suite
 
 # Suites that are meant to be published.
-PUBLISHED = ("mpe", "spread-v2", "tag-v2", "mujoco-small", "hopper-v2", "ant", "games", "smax", "mirage", "scaling")
+PUBLISHED = (
+    "mpe",
+    "spread-v2",
+    "tag-v2",
+    "mujoco-small",
+    "hopper-v2",
+    "ant",
+    "games",
+    "smax",
+    "mirage",
+    "scaling",
+)
 FILE = "rates.csv"
 NEW = "--new"
 COLUMNS = ("suite", "task", "method", "variant", "seconds", "machine")

@@ -400,9 +400,10 @@ class TestTraining:
 
     @pytest.mark.parametrize("name", ["updates", "episodes", "eval_every", "checkpoint_every"])
     def test_wrong_counts(self, name: str) -> None:
-        arguments = {"updates": 5, name: 0}
-        with pytest.raises(ConfigError, match=f"{name} is 0"):
-            train(marlzoo.make("bc", toy_spec(), hidden=4), toy_dataset(), **arguments)  # type: ignore[arg-type]
+        for wrong in (0, True, 1.0):
+            arguments = {"updates": 5, name: wrong}
+            with pytest.raises(ConfigError, match=f"{name} is {wrong}"):
+                train(marlzoo.make("bc", toy_spec(), hidden=4), toy_dataset(), **arguments)  # type: ignore[arg-type]
 
 
 def test_spec_checks() -> None:

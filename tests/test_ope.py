@@ -425,6 +425,9 @@ def test_bad_input() -> None:
     other: Any = ("magic",)
     with pytest.raises(ConfigError, match="estimator 'magic' is unknown; choose from fqe, pdwis, dr"):
         ope(learner, continuous, estimators=other)
+    letters: Any = "fqe"
+    with pytest.raises(ConfigError, match=r"estimators is 'fqe'; give a list, such as \['fqe'\]"):
+        ope(learner, continuous, estimators=letters)
     with pytest.raises(ConfigError, match="hidden is 0; it must be an integer of at least 1"):
         ope(learner, continuous, settings=FQESettings(hidden=0))
     with pytest.raises(ConfigError, match=r"gamma is 1.5; it must lie in \[0, 1\]"):

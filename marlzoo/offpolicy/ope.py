@@ -18,7 +18,7 @@ from marlzoo.config import require_bits
 from marlzoo.data.dataset import Dataset
 from marlzoo.data.fitting import fitted
 from marlzoo.data.load import load_dataset
-from marlzoo.errors import ConfigError, DataError, SpecError, settings_apart
+from marlzoo.errors import ConfigError, DataError, SpecError, require_lists, settings_apart
 from marlzoo.offpolicy.acting import policy_actions
 from marlzoo.offpolicy.behavior import fitted_log_prob, known_log_prob, uniform_log_prob
 from marlzoo.offpolicy.fqe import FittedValues, FQESettings, fit_values
@@ -154,6 +154,7 @@ def _learner(run: str | Path | Algorithm, method: str, dataset: str) -> Algorith
 
 def _estimators(learner: Algorithm, data: Dataset, names: Sequence[Estimator]) -> tuple[Estimator, ...]:
     """The estimators that are wanted, and that the data allow."""
+    require_lists(estimators=names)
     differences = learner.spec.differences(data.spec)
     if differences:
         raise SpecError(

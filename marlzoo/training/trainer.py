@@ -456,7 +456,7 @@ class _Run:
 
 def _require(**counts: int) -> None:
     for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name} is {value!r}; it must be a positive integer")
         require_bits(name, value)
 
