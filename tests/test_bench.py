@@ -240,6 +240,7 @@ import torch
 torch.set_num_threads(1)
 from marlzoo.benchmarks import trainer
 trainer.CHECKPOINT_EVERY = 20
+trainer.CHECKPOINT_SECONDS = 0.0
 from tests.suite_runs import run, suite_of
 run(suite_of(Path(sys.argv[1]), updates=120, eval_every=40), Path(sys.argv[2]))
 """

@@ -58,7 +58,7 @@ pytestmark = pytest.mark.usefixtures("own_home")
         (["train", "mappo", "--task", "mamujoco/hoper-3x1"], "Did you mean mamujoco/hopper-3x1"),
         (["eval", "missing.npz"], "missing.npz: no such checkpoint"),
         (["bench", "dmo"], "Did you mean demo"),
-        (["bench"], "name a suite, one of demo"),
+        (["bench"], "name a suite, one of ant, demo"),
         (["bench", "demo", "--methods", "omga"], "Did you mean omiga?"),
         (["bench", "demo", "--device", "warp9"], "device 'warp9' cannot be used"),
         (["bench", "missing.toml"], "cannot read the suite missing.toml: no such file; marlzoo list suites"),
