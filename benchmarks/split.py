@@ -20,7 +20,7 @@ from .plan import Group, Run, groups
 from .sources import Source
 from .suites import Suite
 
-WORTH_SPLITTING = 30_000  # seed-updates; fewer take less than twice as long as starting further processes
+WORTH_SPLITTING = 30_000  # seed-updates; fewer take seconds, and starting further processes takes some, too
 # Larger groups lose to the cache: of OMIGA's networks this admits about 5 replicas at width 256, 20 at width 64
 # (results/speed/ratios.md).
 CACHE_BYTES = 16 << 20
